@@ -1004,9 +1004,9 @@ fn set_times_of_files(files: &mut [OpenInput], commit_time: CommitTime, raw: &Ra
 /// One input, whose columns are mapped later, and its bad rows that were found when it was opened.
 fn open_input(opened: Opened, raw: &Raw) -> Result<(OpenInput, Vec<BadRow>)> {
     let (input, file, mut bad_rows) = (opened.input, opened.file, opened.bad_rows);
-    let values = raw.constants.of(input.file.location, &input.file.path);
     for bad in bad_rows.iter_mut().filter(|bad| !bad.change.is_empty()) {
-        let named = raw.constants.names().map(Some).zip(values.iter().cloned());
+        let values = raw.constants.of(input.file.location, &input.file.path);
+        let named = raw.constants.names().map(Some).zip(values);
         bad.change = with_fields(&bad.change, named);
     }
     let mut ignored = opened.ignored;

@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, NaiveDate, TimeDelta, Utc};
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use futures::{FutureExt, StreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -37,7 +37,7 @@ use crate::raw::schema_changes::KnownColumns;
 use crate::report::text_table::Table;
 use crate::report::{Answer, size, took};
 use crate::state::ledger::Ledger;
-use crate::store::listing::list_and_prune;
+use crate::store::listing::{list_and_prune, sizes};
 use crate::store::remove::remove;
 use crate::store::{Folder, parse_path};
 use crate::types::times::days_in_window;
@@ -226,9 +226,6 @@ impl Compacting<'_> {
             self.run_context.stores.open(&self.to.location.join(&format!("changedate={day}")))?;
         let before = read_manifest(&folder).await?;
         let found = sizes(&folder).await?;
-        let is_whole = |manifest: &Manifest| {
-            manifest.files.iter().all(|file| found.get(&file.name) == Some(&file.bytes))
-        };
         if before.is_none() {
             check_is_own(&folder, day, &found)?;
         }
@@ -237,8 +234,7 @@ impl Compacting<'_> {
         {
             let raw = self.raw.get(gone.location);
             let gone = raw.map_or_else(|| gone.path.clone(), |raw| raw.describe(&gone.path));
-            let is_there = |file: &&CompactedFile| found.get(&file.name) == Some(&file.bytes);
-            if let Some(lost) = before.files.iter().find(|file| !is_there(file)) {
+            if let Some(lost) = not_there(before, &found) {
                 let lost = folder.describe(&lost.name);
                 return Err(Error::data(format!(
                     "{lost} is not as it was compacted, and raw files that it comes from are gone, such as {gone}"
@@ -252,9 +248,9 @@ impl Compacting<'_> {
             notes.push(why);
             return Ok(None);
         }
-        if let Some(before) =
-            before.as_ref().filter(|before| self.is_current(before, &inputs) && is_whole(before))
-        {
+        if let Some(before) = before.as_ref().filter(|before| {
+            self.is_current(before, &inputs) && not_there(before, &found).is_none()
+        }) {
             remove_others(&folder, day, &found, &before.files).await?;
             return Ok(Some(self.reported(day, false, before)));
         }
@@ -421,6 +417,14 @@ fn missing<'a>(manifest: &'a Manifest, inputs: &[Input]) -> Option<&'a RawFile> 
     manifest.inputs.iter().find(|file| !found.contains(&(file.location, file.path.as_str())))
 }
 
+/// A file of a day that is not in its folder as it was written.
+fn not_there<'a>(
+    manifest: &'a Manifest,
+    found: &BTreeMap<String, u64>,
+) -> Option<&'a CompactedFile> {
+    manifest.files.iter().find(|file| found.get(&file.name) != Some(&file.bytes))
+}
+
 /// A number for files as they are now, so that files of a day that is made from others have other names.
 fn digest(inputs: &[Input]) -> u64 {
     let described = inputs.iter().map(|Input { file, .. }| {
@@ -491,22 +495,6 @@ async fn remove_others(
     let known: BTreeSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let is_other = |name: &&String| is_name_of_file(day, name) && !known.contains(name.as_str());
     remove(folder, found.keys().filter(is_other).cloned().collect()).await
-}
-
-/// The objects of a folder with their sizes; none if there is no folder.
-async fn sizes(folder: &Folder) -> Result<BTreeMap<String, u64>> {
-    let mut found = BTreeMap::new();
-    let mut objects = folder.store.list(None);
-    while let Some(object) = objects.next().await {
-        match object {
-            Ok(object) => {
-                found.insert(object.location.to_string(), object.size);
-            }
-            Err(object_store::Error::NotFound { .. }) => break,
-            Err(error) => return Err(Error::store(format!("list {}", folder.location), error)),
-        }
-    }
-    Ok(found)
 }
 
 impl Answer for Compacted {

@@ -233,14 +233,18 @@ pub(crate) fn places_of(file: &Path) -> Result<Places> {
     })
 }
 
+/// The project's file that is nearest above a folder, which is given in full.
+fn project_file(folder: &Path) -> Option<PathBuf> {
+    folder.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|file| file.is_file())
+}
+
 /// The project of a folder, and the pipelines in it, sorted, as the user would name them: whether there is a project, or not.
 ///
 /// # Errors
 /// Usage, when a folder cannot be read.
 pub(crate) fn pipelines_under(folder: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
     let full = full_path(folder)?;
-    let project =
-        full.ancestors().map(|folder| folder.join(PROJECT_FILE)).find(|file| file.is_file());
+    let project = project_file(&full);
     let mut found = Vec::new();
     if folder.is_dir() {
         if folder.join(PIPELINE_FILE).exists() {
@@ -267,7 +271,7 @@ pub fn pipelines_of(path: &Path) -> Result<Option<Vec<PathBuf>>> {
         return Ok(None);
     }
     let full = full_path(folder)?;
-    if !full.ancestors().any(|folder| folder.join(PROJECT_FILE).is_file()) {
+    if project_file(&full).is_none() {
         return Ok(None);
     }
     let mut found = Vec::new();

@@ -299,6 +299,12 @@ fn other_format(folder: &Folder, path: &str, found: RawFormat, wanted: RawFormat
     ))
 }
 
+/// A file of which all rows are read, whichever window they are of.
+fn whole(raw: &Raw, file: RawFile) -> Input {
+    let full_load = raw.is_full_load(file.location, &file.path);
+    Input { file, full_load, late: false, rows: None, only: None }
+}
+
 /// Lists the files of changes that may belong to a window, folded or not, in the order of files; full loads are left out.
 ///
 /// # Errors
@@ -313,14 +319,7 @@ pub(crate) async fn changes_near(
     for (location, folder) in folders.iter().enumerate() {
         let listed = list((location, folder), raw, window, &[], recorded).await?;
         let files = raw_files(location, folder, raw, listed.into_iter())?.into_iter();
-        let changes = files.filter(|file| !raw.is_full_load(location, &file.path));
-        inputs.extend(changes.map(|file| Input {
-            full_load: false,
-            file,
-            late: false,
-            rows: None,
-            only: None,
-        }));
+        inputs.extend(files.map(|file| whole(raw, file)).filter(|input| !input.full_load));
     }
     sort(raw, &mut inputs);
     Ok(inputs)
@@ -370,13 +369,7 @@ pub(crate) async fn discover_all(folders: &[Folder], raw: &Raw) -> Result<Vec<In
         if files.is_empty() {
             check_formats(folder, raw).await?;
         }
-        inputs.extend(files.into_iter().map(|file| Input {
-            full_load: raw.is_full_load(location, &file.path),
-            file,
-            late: false,
-            rows: None,
-            only: None,
-        }));
+        inputs.extend(files.into_iter().map(|file| whole(raw, file)));
     }
     sort(raw, &mut inputs);
     Ok(inputs)
