@@ -415,6 +415,18 @@ fn files_that_nobody_compacted_are_left_alone() {
 }
 
 #[test]
+fn compacted_files_without_their_list_are_not_replaced() {
+    let lab = two_days(Place::Local);
+    lab.compact("2020-01-01", "2020-01-02").expect("compacted");
+    lab.remove("compacted/changedate=2020-01-01/_compacted.json");
+    lab.remove("raw/20200101-000000000.parquet");
+    let before = compacted(&lab);
+    let error = lab.compact("2020-01-01", "2020-01-02").expect_err("refused");
+    assert!(error.to_string().contains("that _compacted.json lists"), "{error}");
+    assert_eq!(compacted(&lab), before);
+}
+
+#[test]
 fn a_day_that_is_not_whole_and_whose_raw_files_are_gone_is_an_error() {
     let lab = two_days(Place::Local);
     lab.compact("2020-01-01", "2020-01-02").expect("compacted");

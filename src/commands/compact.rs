@@ -227,7 +227,7 @@ impl Compacting<'_> {
         let before = read_manifest(&folder).await?;
         let found = sizes(&folder).await?;
         if before.is_none() {
-            check_is_own(&folder, day, &found)?;
+            check_is_empty(&folder, &found)?;
         }
         if let Some((before, gone)) =
             before.as_ref().and_then(|before| Some((before, missing(before, &inputs)?)))
@@ -473,12 +473,12 @@ fn is_name_of_file(day: NaiveDate, name: &str) -> bool {
     matches!((number, digest), (Ok(number), Ok(digest)) if name_of_file(day, number, digest) == name)
 }
 
-/// Refuses a day's folder that has files which nobody compacted.
-fn check_is_own(folder: &Folder, day: NaiveDate, found: &BTreeMap<String, u64>) -> Result<()> {
-    match found.keys().find(|name| !is_name_of_file(day, name)) {
+/// Refuses a day's folder that has files, and no list of them: nobody knows which raw files they come from, and these may be gone.
+fn check_is_empty(folder: &Folder, found: &BTreeMap<String, u64>) -> Result<()> {
+    match found.keys().next() {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!(
-            "{} is not a compacted file: its folder is not one of compacted days",
+            "{} is not a compacted file that {MANIFEST} lists",
             folder.describe(name)
         ))
         .hint("name another folder, in which there is nothing yet: --to, or compact.url")),
