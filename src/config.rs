@@ -63,8 +63,10 @@ pub use project::{file_of, full_path, name_of, pipelines_of, written_name};
 pub use query_columns::QueryColumns;
 use query_columns::reads;
 pub(crate) use questions::UNANSWERED;
+pub(crate) use raw::LOADS_OF_DMS;
 pub use raw::{OnBad, OnTie, OpColumn, Raw, RawFormat, WindowBy};
 pub use source::{Audit, Source, SourceFiles, SourceTables};
+pub(crate) use source_table::LINE_COLUMNS;
 pub use source_table::{Named, SourceTable};
 pub use time_unit::TimeUnit;
 

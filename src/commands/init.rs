@@ -265,14 +265,8 @@ impl Tables<'_> {
             };
             folder.join(PIPELINE_FILE).exists() || self.existing.iter().any(nests)
         };
-        let mut folder = self.context.out.join(name);
-        for number in 2.. {
-            if !is_taken(&folder) {
-                break;
-            }
-            folder = self.context.out.join(format!("{name}_{number}"));
-        }
-        folder
+        let numbered = |_: &PathBuf, number| self.context.out.join(format!("{name}_{number}"));
+        files::first_free(self.context.out.join(name), numbered, |folder| is_taken(folder))
     }
 
     /// The text of a pipeline's file. Its table gets a folder of its own where the project gives it that of another one.
@@ -287,7 +281,7 @@ impl Tables<'_> {
         };
         let name = file.parent().and_then(|folder| folder.strip_prefix(out).ok());
         let name = name.unwrap_or(Path::new("table")).to_string_lossy().replace('/', "__");
-        let mut free = match given {
+        let wanted = match given {
             Some(given) if !is_taken(&given) => return Ok(plain),
             Some(given) => given,
             None => {
@@ -298,12 +292,10 @@ impl Tables<'_> {
                 lake.join(&name)
             }
         };
-        for number in 2.. {
-            if !is_taken(&free) {
-                break;
-            }
-            free = free.sibling(&format!("{name}_{number}")).unwrap_or_else(|| free.join(&name));
-        }
+        let numbered = |taken: &Location, number| {
+            taken.sibling(&format!("{name}_{number}")).unwrap_or_else(|| taken.join(&name))
+        };
+        let free = files::first_free(wanted, numbered, is_taken);
         writing(Some(free.folder().trim_end_matches('/').to_string())).text(context)
     }
 }

@@ -780,13 +780,15 @@ fn check_csv_columns(
     ))
 }
 
+/// The patterns of the names that AWS DMS gives full loads.
+pub(crate) const LOADS_OF_DMS: [&str; 2] = ["LOAD*", "SEGMENT*_LOAD*"];
+
 /// The patterns of full loads; by default those of AWS DMS.
 fn full_load_patterns(
     patterns: Option<OneOrMany>,
     wrong: &dyn Fn(&str, String) -> Error,
 ) -> Result<Vec<glob::Pattern>> {
-    let patterns =
-        patterns.map_or_else(|| vec!["LOAD*".into(), "SEGMENT*_LOAD*".into()], OneOrMany::all);
+    let patterns = patterns.map_or_else(|| LOADS_OF_DMS.map(String::from).to_vec(), OneOrMany::all);
     let parsed = patterns.iter().map(|pattern| {
         glob::Pattern::new(pattern)
             .map_err(|error| wrong("raw.full_load", format!("is `{pattern}`")).caused_by(error))

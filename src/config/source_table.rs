@@ -44,7 +44,7 @@ pub enum Named {
 }
 
 /// The columns of a line that are not the table's own: operation, table and schema.
-pub(super) const LINE_COLUMNS: usize = 3;
+pub(crate) const LINE_COLUMNS: usize = 3;
 
 impl SourceTable {
     /// Parses `schema.table`. A part in double quotes, in which `""` is a quote, may have dots, and
@@ -53,6 +53,12 @@ impl SourceTable {
         let (schema, rest) = Name::parse(text)?;
         let (table, rest) = Name::parse(rest.strip_prefix('.')?)?;
         rest.is_empty().then_some(SourceTable { schema, table })
+    }
+
+    /// The table that a line names: in quotes where its names need these.
+    pub(crate) fn of(schema: &str, table: &str) -> Self {
+        let name = |text: &str| Name { text: text.into(), is_quoted: text.contains(['.', '"']) };
+        SourceTable { schema: name(schema), table: name(table) }
     }
 
     /// Compares the names in a line.

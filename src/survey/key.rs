@@ -445,7 +445,8 @@ fn finds(rows: usize) -> String {
     }
 }
 
-fn unknown(why: String) -> Key {
+/// A key that is asked.
+pub(super) fn unknown(why: String) -> Key {
     Key { columns: None, certainty: Certainty::Asked, why, before_image_prefix: None }
 }
 

@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::config::{Dialect, Operation, Raw, RawFormat, UNANSWERED};
+use crate::config::{Dialect, LINE_COLUMNS, LOADS_OF_DMS, Operation, Raw, RawFormat, UNANSWERED};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{base_name, load_time};
 use crate::report::size;
@@ -15,7 +15,7 @@ use crate::survey::key::{self, Key};
 use crate::survey::order::{self, Order};
 use crate::survey::sample::{Column, Head, Reading, Sample, SampledFile};
 use crate::survey::tables::{Files, Sampled};
-use crate::survey::transactions::{LINE_FIELDS, TableToRead};
+use crate::survey::transactions::TableToRead;
 use crate::survey::{
     Certainty, KnownTable, Proposal, Setting, csv_text, csv_types, days, operations, personal,
 };
@@ -159,8 +159,8 @@ impl Proposing<'_> {
             folder: self.table.found.folder.clone(),
             raw: self.table.found.raw.clone(),
             format,
-            files: self.files().loads.files + self.files().changes.files,
-            bytes: self.files().loads.bytes + self.files().changes.bytes,
+            files: self.files().count(),
+            bytes: self.files().bytes(),
             rows: sample.rows(),
             settings: draft.settings,
             personal,
@@ -315,7 +315,7 @@ impl Proposing<'_> {
         for number in 1..=columns {
             draft.set(&format!("raw.columns.{COLUMN}{number}"), "VARCHAR", Certainty::Guess, "");
         }
-        let columns = columns + LINE_FIELDS;
+        let columns = columns + LINE_COLUMNS;
         Ok(csv_text::Written { form, columns, has_op: true, is_header_unclear: false })
     }
 
@@ -341,7 +341,7 @@ impl Proposing<'_> {
         written: &csv_text::Written,
     ) {
         let before = match &self.table.in_lines {
-            Some(_) => LINE_FIELDS,
+            Some(_) => LINE_COLUMNS,
             None => usize::from(written.has_op),
         };
         let count = written.columns.saturating_sub(before);
@@ -450,7 +450,7 @@ impl Proposing<'_> {
         }
         let mut patterns: Vec<Value> = Vec::new();
         if found.files.has_named_loads {
-            patterns.extend(["LOAD*", "SEGMENT*_LOAD*"].map(Value::from));
+            patterns.extend(LOADS_OF_DMS.map(Value::from));
         }
         patterns.extend(found.loads_in.iter().map(|folder| Value::from(self.load_pattern(folder))));
         draft.set("raw.full_load", patterns, Certainty::Likely, "by the name of their folder");
@@ -596,7 +596,7 @@ impl Proposing<'_> {
             table: base_name(&self.table.found.folder),
             is_flat: is_flat || are_copies,
             are_copies,
-            is_gapless: sampled == files.loads.files + files.changes.files
+            is_gapless: sampled == files.count()
                 && sample.files.len() as u64 == sampled
                 && sample.files.iter().all(|file| file.is_whole),
         };
@@ -608,12 +608,7 @@ impl Proposing<'_> {
             draft.sure("raw.before_image_prefix", prefix.clone());
         }
         self.times_of_loads(draft, sample);
-        let key = of_several_tables(sample).map_or(key, |why| Key {
-            columns: None,
-            certainty: Certainty::Asked,
-            why,
-            before_image_prefix: None,
-        });
+        let key = of_several_tables(sample).map_or(key, key::unknown);
         let key = self.with_path_columns(draft, key);
         let value: Vec<Value> = match key.columns {
             Some(columns) => columns.into_iter().map(Value::from).collect(),
@@ -643,12 +638,7 @@ impl Proposing<'_> {
              of tenants; if they cannot, leave them out: then a row moves to another folder. Without them: {found} ({})",
             key.why
         );
-        Key {
-            columns: None,
-            certainty: Certainty::Asked,
-            why,
-            before_image_prefix: key.before_image_prefix,
-        }
+        Key { before_image_prefix: key.before_image_prefix, ..key::unknown(why) }
     }
 
     /// The key that the source's catalog has, else the one that was found.
@@ -687,18 +677,13 @@ impl Proposing<'_> {
             };
         };
         if !rows.may_be_key(&columns) {
-            return Key {
-                columns: None,
-                certainty: Certainty::Asked,
-                why: format!(
-                    "the source's table {}.{} has the key {}, and the files have rows that contradict it; {}",
-                    known.schema,
-                    known.table,
-                    columns.join(", "),
-                    found.why
-                ),
-                before_image_prefix: None,
-            };
+            return key::unknown(format!(
+                "the source's table {}.{} has the key {}, and the files have rows that contradict it; {}",
+                known.schema,
+                known.table,
+                columns.join(", "),
+                found.why
+            ));
         }
         let (certainty, why) = if self.is_known_by_schema {
             (Certainty::Sure, "the source's catalog says so".to_string())

@@ -10,11 +10,12 @@
 //! Only a few objects of each table are remembered, so that a bucket with millions of them can be listed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use object_store::ObjectMeta;
 
-use crate::config::RawFormat;
+use crate::config::{LOADS_OF_DMS, RawFormat};
 use crate::layout::{
     base_name, cdc_file_time, file_time, folder_span, folders_before_dates, is_hidden,
     is_transaction_file, own_file_commit, parent, parse_partition_segment,
@@ -155,6 +156,16 @@ impl Files {
         self
     }
 
+    /// The number of all of them.
+    pub(crate) fn count(&self) -> u64 {
+        self.loads.files + self.changes.files
+    }
+
+    /// The size of all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.loads.bytes + self.changes.bytes
+    }
+
     fn is_of_loads(&self) -> bool {
         self.changes.files == 0
     }
@@ -281,8 +292,7 @@ impl Listing {
         for (root, files) in roots {
             match self.no_raw(&root, &files) {
                 Some(why) => {
-                    let files = files.loads.files + files.changes.files;
-                    left_out.push(LeftOut { folder: root, files, why });
+                    left_out.push(LeftOut { folder: root, files: files.count(), why });
                 }
                 None => {
                     kept.insert(root, files);
@@ -299,7 +309,7 @@ impl Listing {
         tables.retain(|table| {
             let is_beside = table.raw.iter().any(has_below);
             if is_beside {
-                let files = table.files.loads.files + table.files.changes.files;
+                let files = table.files.count();
                 left_out.push(LeftOut { folder: table.folder.clone(), files, why: BESIDE });
             }
             !is_beside
@@ -315,10 +325,10 @@ impl Listing {
         }
         let mut left_out = Vec::new();
         let kept = roots.into_iter().map(|(root, mut formats)| {
-            formats.sort_by_key(|(_, files)| files.loads.bytes + files.changes.bytes);
+            formats.sort_by_key(|(_, files)| files.bytes());
             let (_, most) = formats.pop().unwrap_or_default();
             for (_, files) in formats {
-                let files = files.loads.files + files.changes.files;
+                let files = files.count();
                 left_out.push(LeftOut { folder: root.clone(), files, why: OTHER_FORMAT });
             }
             (root, most)
@@ -351,9 +361,10 @@ fn is_date(segment: &str) -> bool {
 
 /// Whether a file is a full load by the name that AWS DMS gives it.
 fn is_named_load(name: &str) -> bool {
-    let is_part =
-        |rest: &str| rest.split_once('_').is_some_and(|(_, name)| name.starts_with("LOAD"));
-    name.starts_with("LOAD") || name.strip_prefix("SEGMENT").is_some_and(is_part)
+    static PATTERNS: LazyLock<Vec<glob::Pattern>> = LazyLock::new(|| {
+        LOADS_OF_DMS.iter().filter_map(|pattern| glob::Pattern::new(pattern).ok()).collect()
+    });
+    PATTERNS.iter().any(|pattern| pattern.matches(name))
 }
 
 /// Whether a folder is inside another one.

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use crate::config::{CsvForm, RawFormat};
+use crate::config::{CsvForm, LINE_COLUMNS, RawFormat, SourceTable};
 use crate::error::Result;
 use crate::layout::parent;
 use crate::raw::csv::records::Records;
 use crate::survey::sample::Reading;
 use crate::survey::tables::{FoundTable, LeftOut};
-
-/// The fields of a line before the table's own.
-pub(super) const LINE_FIELDS: usize = 3;
 
 /// A table to look at.
 #[derive(Clone, Debug)]
@@ -63,7 +60,7 @@ pub(super) async fn split(
         };
         for ((schema, table), columns) in &names {
             let folder = below(&format!("{schema}/{table}"));
-            let in_lines = Some((line_name(schema, table), *columns));
+            let in_lines = Some((SourceTable::of(schema, table).to_string(), *columns));
             match tables.iter_mut().find(|table| table.found.folder == folder) {
                 Some(known) => known.add(&task, in_lines),
                 None => {
@@ -85,7 +82,8 @@ pub(super) async fn split(
             };
             let names =
                 rest.and_then(|rest| rest.split_once('/')).filter(|(_, name)| !name.contains('/'));
-            let in_lines = names.map(|(schema, name)| (line_name(schema, name), 0));
+            let in_lines =
+                names.map(|(schema, name)| (SourceTable::of(schema, name).to_string(), 0));
             if in_lines.is_some() {
                 table.add(&task, in_lines);
             }
@@ -107,22 +105,10 @@ fn tables_of(text: &[u8]) -> Result<BTreeMap<(String, String), usize>> {
         let columns = records.fields.len();
         if is_change && !records.is_cut_off && !table.is_empty() && !schema.is_empty() {
             let most = tables.entry((schema.to_string(), table.to_string())).or_insert(0);
-            *most = columns.saturating_sub(LINE_FIELDS).max(*most);
+            *most = columns.saturating_sub(LINE_COLUMNS).max(*most);
         }
     }
     Ok(tables)
-}
-
-/// A table's name as `raw.table` has it.
-fn line_name(schema: &str, table: &str) -> String {
-    let quoted = |name: &str| {
-        if name.contains(['.', '"']) {
-            format!("\"{}\"", name.replace('"', "\"\""))
-        } else {
-            name.to_string()
-        }
-    };
-    format!("{}.{}", quoted(schema), quoted(table))
 }
 
 #[cfg(test)]
@@ -139,6 +125,6 @@ mod tests {
             .map(|((schema, table), columns)| format!("{schema}.{table} {columns}"))
             .collect();
         assert_eq!(names, ["ins.claim 4", "ins.policy 3"]);
-        assert_eq!(line_name("a.b", "c"), "\"a.b\".c");
+        assert_eq!(SourceTable::of("a.b", "c").to_string(), "\"a.b\".c");
     }
 }

@@ -48,15 +48,10 @@ impl Names {
         let mut taken = BTreeSet::new();
         let folders = paths.iter().map(|path| {
             let named: Vec<String> = path[shared..].iter().map(|part| clean(part)).collect();
-            let mut name = named.join("/");
+            let name = named.join("/");
             // Names that differ only in signs that are not kept.
-            for number in 2.. {
-                if taken.insert(name.to_lowercase()) {
-                    break;
-                }
-                name = format!("{}_{number}", named.join("/"));
-            }
-            name
+            let numbered = |_: &String, number| format!("{name}_{number}");
+            first_free(name.clone(), numbered, |name| !taken.insert(name.to_lowercase()))
         });
         let folders = without_nested(folders.collect());
         let depths: BTreeSet<usize> =
@@ -76,6 +71,22 @@ impl Names {
             _ => None,
         }
     }
+}
+
+/// The first that is free: what is wanted, or what is `numbered` from 2 on, given by the one before.
+pub(super) fn first_free<T>(
+    wanted: T,
+    numbered: impl Fn(&T, usize) -> T,
+    mut is_taken: impl FnMut(&T) -> bool,
+) -> T {
+    let mut free = wanted;
+    for number in 2.. {
+        if !is_taken(&free) {
+            break;
+        }
+        free = numbered(&free, number);
+    }
+    free
 }
 
 /// The same names, none of which is a folder around another one: a pipeline is not looked for below another.

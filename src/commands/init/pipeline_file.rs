@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::commands::init::InitContext;
 use crate::commands::init::files::{basic, is_relative, rendered, written};
-use crate::config::{defaults_for, full_path};
+use crate::config::{LOADS_OF_DMS, defaults_for, full_path};
 use crate::error::Result;
 use crate::store::Location;
 use crate::survey::{Certainty, Proposal, Setting};
@@ -18,7 +18,6 @@ const LINE: usize = 110;
 
 /// The values that settings have where neither the pipeline nor its project has them.
 fn built_in() -> Vec<(&'static str, Value)> {
-    let patterns = vec![Value::from("LOAD*"), Value::from("SEGMENT*_LOAD*")];
     vec![
         ("raw.format", "parquet".into()),
         ("raw.kind", "changes".into()),
@@ -26,7 +25,7 @@ fn built_in() -> Vec<(&'static str, Value)> {
         ("raw.dialect", "dms".into()),
         ("raw.window_by", "modified".into()),
         ("raw.order_by", Value::Array(Vec::new())),
-        ("raw.full_load", patterns.into()),
+        ("raw.full_load", LOADS_OF_DMS.map(Value::from).to_vec().into()),
         ("raw.full_load_at", "before".into()),
         ("raw.layout", "table".into()),
         ("raw.csv_header", false.into()),
